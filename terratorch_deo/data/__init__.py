@@ -1,0 +1,1 @@
+"""Data sets and data modules for pretraining, and procedural scenes."""
