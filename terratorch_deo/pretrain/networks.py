@@ -19,15 +19,14 @@ class StudentOutput(NamedTuple):
         multispectral: Projected pooled features of the multispectral views, (V, B, d).
         optical: Projected pooled features of the optical views, (V, B, D); None without any
             class-token distillation.
-        mid: Projected mid map of the global optical views, (G B, D, h, w), or None.
-        late: Projected late map of the global optical views, (G B, D, h, w), or None.
+        maps: Projected mid and late maps of the global optical views, (G B, D, h, w) each, or None
+            without patch distillation.
         pooled: Pooled features of the global multispectral views, (G B, C).
     """
 
     multispectral: Tensor
     optical: Tensor | None
-    mid: Tensor | None
-    late: Tensor | None
+    maps: tuple[Tensor, Tensor] | None
     pooled: Tensor
 
 
@@ -87,16 +86,18 @@ class Student(nn.Module):
             pooled_ms.append(small[:n_local])
             pooled_opt.append(small[n_local:])
         multispectral = torch.cat(pooled_ms)
-        optical = mid = late = None
+        optical = maps = None
         if self.optical_path != "none":
             source = torch.cat(pooled_opt) if separate else multispectral
             optical = self.head_class(source).unflatten(0, (-1, b))
         if self.patches:
-            mid = self.head_mid.forward_map(large.maps[self.mid_map][n_global * b :])
-            late = self.head_late.forward_map(large.maps[self.late_map][n_global * b :])
-        return StudentOutput(
-            self.head_ms(multispectral).unflatten(0, (-1, b)), optical, mid, late, pooled_ms[0]
-        )
+            mid, late = large.maps[self.mid_map], large.maps[self.late_map]
+            maps = (
+                self.head_mid.forward_map(mid[n_global * b :]),
+                self.head_late.forward_map(late[n_global * b :]),
+            )
+        projected = self.head_ms(multispectral).unflatten(0, (-1, b))
+        return StudentOutput(projected, optical, maps, pooled_ms[0])
 
 
 class MultispectralTeacher(nn.Module):

@@ -1,6 +1,5 @@
 """`DEOTask`: dual-teacher pretraining as a TorchGeo task and LightningModule; only wiring."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -142,7 +141,6 @@ class DEOTask(BaseTask):
             raise TrainingError(f"clip_by={clip_by!r} is unknown. Choose parameter or norm.")
         self._schedules: dict[str, CosineSchedule] = {}
         super().__init__()
-        self.hparams["contract"] = contract
 
     # ------------------------------------------------------------------ TorchGeo's hooks
 
@@ -187,7 +185,8 @@ class DEOTask(BaseTask):
             alpha=h["alpha"],
             eps=h["eps"],
             beta=h["beta"],
-            gamma_patch=h["gamma"],
+            gamma=h["gamma"],
+            expansion=h["expansion"],
             delta=h["delta"],
             sync_covariance=h["sync_covariance"],
         )
@@ -235,10 +234,17 @@ class DEOTask(BaseTask):
         """All terms of the loss for given views."""
         out = self.student(views)
         target = self.teacher(views.global_multispectral)
-        tokens = None
-        if self.optical_teacher is not None:
-            tokens = self.optical_teacher(views.global_optical.flatten(0, 1))
-        return self.loss(out, target, tokens)
+        if self.optical_teacher is None or out.optical is None:
+            return self.loss(out.multispectral, target)
+        tokens = self.optical_teacher(views.global_optical.flatten(0, 1))
+        return self.loss(
+            out.multispectral,
+            target,
+            optical=out.optical,
+            class_tokens=tokens.class_token.unflatten(0, target.shape[:2]),
+            maps=out.maps,
+            tokens=(tokens.mid, tokens.late),
+        )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The encoder's feature maps, see `DEOEncoder.forward`."""
