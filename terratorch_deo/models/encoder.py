@@ -82,6 +82,15 @@ class DEOEncoder(nn.Module):
         self.trunk = trunk
         self._checked = False
 
+    def freeze(self) -> None:
+        """Stop training: no gradients, eval mode."""
+        self.requires_grad_(False).eval()
+
+    def _keep_frozen(self) -> None:
+        """Hosts freeze by ``requires_grad`` alone; stochastic depth must be off then too."""
+        if self.training and not any(p.requires_grad for p in self.parameters()):
+            self.eval()
+
     def prepare(self, x: Tensor) -> Tensor:
         """Pixels as declared -> standardised channels of a patch embedding.
 
@@ -152,6 +161,7 @@ class DEOEncoder(nn.Module):
         Returns:
             One (B, C, h, w) map per ``out_indices``; strides 4, 8, 16, 32 (Swin) or 8 (ViT).
         """
+        self._keep_frozen()
         maps = self.features_of(self.prepare(x)).maps
         return [maps[i].contiguous() for i in self.out_indices]
 
@@ -164,6 +174,7 @@ class DEOEncoder(nn.Module):
         Returns:
             (B, C): final norm, then mean over positions (Swin); class token (ViT).
         """
+        self._keep_frozen()
         return self.features_of(self.prepare(x)).pooled
 
     def extra_repr(self) -> str:
